@@ -1,27 +1,39 @@
-"""A network backend of httpcore over asyncio's own transports.
+"""A network backend of httpcore over non-blocking sockets, which threads can read as well.
 
-The one over AnyIO takes three times as long for a read.
+The one over AnyIO takes three times as long for a read. A transport of asyncio reads ahead, and its TLS can
+be handed to no thread.
 """
 
 import asyncio
+import contextlib
+import select
+import socket
 import ssl
-from collections import deque
-from collections.abc import Iterable
-from typing import Any, cast
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeVar
 
 import httpcore
 
-_READ_AHEAD = 256 * 1024
-"""Bytes that wait to be read before the peer is no longer listened to."""
+_T = TypeVar("_T")
+
+_READ = 256 * 1024
+
+_GATHER_SECONDS = 0.002
+"""For which a thread lets more bytes come than the first: a line of 1 Gbit/s brings 250 KB, and else a few KB
+would be taken at a time."""
+
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class AsyncioBackend(httpcore.AsyncNetworkBackend):
     """Opens TCP connections on one event loop. Unix sockets stay refused, the interface's default."""
 
     def __init__(self) -> None:
-        # Takes what comes on any connection, and is copied at once. The event loop would else allocate 256
-        # KiB for each TLS record of 16.
-        self._buffer = memoryview(bytearray(_READ_AHEAD))
+        # Takes what the event loop reads of any connection, and is copied at once.
+        self._buffer = memoryview(bytearray(_READ))
 
     async def connect_tcp(
         self,
@@ -32,83 +44,59 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002 - as above
     ) -> httpcore.AsyncNetworkStream:
         """Raise `httpcore.ConnectError` or `httpcore.ConnectTimeout` where the address does not answer."""
+        connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.timeout(timeout):
-                _, stream = await asyncio.get_running_loop().create_connection(
-                    lambda: _Stream(self._buffer), host, port
-                )
-        except TimeoutError as exc:
-            raise httpcore.ConnectTimeout from exc
-        except OSError as exc:
-            raise httpcore.ConnectError(str(exc)) from exc
-        return stream
+                await asyncio.get_running_loop().sock_connect(connection, (host, port))
+        except BaseException as exc:
+            connection.close()  # if it was cancelled, too
+            if isinstance(exc, TimeoutError):
+                raise httpcore.ConnectTimeout from exc
+            if isinstance(exc, OSError):
+                raise httpcore.ConnectError(str(exc)) from exc
+            raise
+        return SocketStream(connection, self._buffer)
 
 
-class _Stream(asyncio.BufferedProtocol, httpcore.AsyncNetworkStream):
-    """A connection that one task at a time reads, and to which it writes no more than a request."""
+class SocketStream(httpcore.AsyncNetworkStream):
+    """A connection that one task or thread at a time reads, and to which a task writes."""
 
-    def __init__(self, buffer: memoryview) -> None:
-        self._transport: asyncio.Transport
+    def __init__(self, connection: socket.socket, buffer: memoryview) -> None:
+        self._socket = connection
         self._buffer = buffer
-        self._received: deque[bytes] = deque()
-        self._size = 0
-        self._ended = False
-        self._error: Exception | None = None
-        self._changed = asyncio.Event()
-
-    # Called by the event loop.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's interface
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._received.append(bytes(self._buffer[:nbytes]))
-        self._size += nbytes
-        if self._size >= _READ_AHEAD:
-            self._transport.pause_reading()
-        self._changed.set()
-
-    def eof_received(self) -> None:
-        self._ended = True
-        self._changed.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._ended = True
-        self._error = exc
-        self._changed.set()
-
-    # Called by httpcore's users.
+        self._end: Exception | None = None
+        self._lock = threading.Lock()
+        self._wanted = select.POLLIN
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
-        if not self._received and not self._ended:
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._changed.wait()
-            except TimeoutError as exc:
-                raise httpcore.ReadTimeout from exc
-        if not self._received:
-            if self._error is not None:
-                raise httpcore.ReadError(str(self._error)) from self._error
-            return b""
-        data = self._received.popleft()
-        if len(data) > max_bytes:
-            self._received.appendleft(data[max_bytes:])
-            data = data[:max_bytes]
-        if self._size >= _READ_AHEAD > self._size - len(data):
-            self._transport.resume_reading()
-        self._size -= len(data)
-        return data
+        buffer = self._buffer[:max_bytes]
+        try:
+            return await self._when_ready(lambda: bytes(buffer[: self._receive(buffer)]), timeout)
+        except TimeoutError as exc:
+            raise httpcore.ReadTimeout from exc
+        except OSError as exc:
+            raise httpcore.ReadError(str(exc)) from exc
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 - httpcore's
-        """Hand a short request to the transport, which takes it whole."""
-        self._transport.write(buffer)
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
+        rest = memoryview(buffer)
+        try:
+            while rest:
+                sent = await self._when_ready(partial(self._socket.send, rest), timeout, writes=True)
+                rest = rest[sent:]
+        except TimeoutError as exc:
+            raise httpcore.WriteTimeout from exc
+        except OSError as exc:
+            raise httpcore.WriteError(str(exc)) from exc
 
     async def aclose(self) -> None:
-        self._transport.abort()
+        # It ends the wait of a thread. TLS's own method would let the thread read on without TLS.
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        with self._lock:
+            self._end = EOFError()
+            self._socket.close()
 
     async def start_tls(
         self,
@@ -117,23 +105,97 @@ class _Stream(asyncio.BufferedProtocol, httpcore.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
     ) -> httpcore.AsyncNetworkStream:
         try:
-            async with asyncio.timeout(timeout):
-                transport = await asyncio.get_running_loop().start_tls(
-                    self._transport, self, ssl_context, server_hostname=server_hostname
-                )
+            secure = ssl_context.wrap_socket(
+                self._socket, do_handshake_on_connect=False, server_hostname=server_hostname
+            )
+            self._socket = secure
+            await self._when_ready(secure.do_handshake, timeout)
         except BaseException as exc:
-            self._transport.abort()  # if it was cancelled, too
+            self._socket.close()  # if it was cancelled, too
             if isinstance(exc, TimeoutError):
                 raise httpcore.ConnectTimeout from exc
             if isinstance(exc, OSError | ValueError):  # of SSL, and a name that no certificate can prove
                 raise httpcore.ConnectError(str(exc)) from exc
             raise
-        if transport is None:
-            raise httpcore.ConnectError("the connection ended during the handshake")
-        # Of what waits encrypted while nobody reads, the event loop would else hold four times as much.
-        cast("Any", transport).set_read_buffer_limits(_READ_AHEAD // 4)
-        self._transport = transport
         return self
 
     def get_extra_info(self, info: str) -> Any:
-        return bool(self._received) or self._ended if info == "is_readable" else None
+        if info != "is_readable":
+            return None
+        try:
+            # TLS may read what is no data. If it is data, the connection is used no more.
+            self._receive(self._buffer[:1])
+        except _WOULD_BLOCK:
+            return False
+        except OSError:
+            pass
+        return True
+
+    # Called in a thread, which `aclose` stops.
+
+    def receive(self, buffer: memoryview) -> int | None:
+        """Return how many bytes have come, 0 at the end, or None: then `wait`. Raise `httpcore.ReadError`."""
+        with self._lock:
+            try:
+                return self._receive(buffer)
+            except _WOULD_BLOCK:
+                return None
+            except OSError as exc:
+                raise httpcore.ReadError(str(exc)) from exc
+
+    def wait(self, seconds: float) -> None:
+        """Wait until more has come, or so many seconds. Raise `httpcore.ReadTimeout`."""
+        with self._lock:  # nobody else gets the socket's number meanwhile
+            if self._end is None:
+                poll = select.poll()
+                poll.register(self._socket, self._wanted)
+                if not poll.poll(max(seconds, 0) * 1000):
+                    raise httpcore.ReadTimeout
+        time.sleep(_GATHER_SECONDS)
+
+    def _receive(self, buffer: memoryview) -> int:
+        """Fill a buffer with what has come; TLS gives one record of 16 KiB at a time."""
+        size = 0
+        try:
+            while size < len(buffer) and self._end is None:
+                received = self._socket.recv_into(buffer[size:])
+                if not received:
+                    self._end = EOFError()
+                    if isinstance(self._socket, ssl.SSLSocket):
+                        self._socket.getpeername()  # CPython takes a reset for an end, and this fails then
+                size += received
+        except _WOULD_BLOCK as exc:
+            self._wanted = select.POLLOUT if isinstance(exc, ssl.SSLWantWriteError) else select.POLLIN
+            if not size:
+                raise
+        except OSError as exc:
+            self._end = exc  # it is raised once the bytes before it are taken
+        if not size and isinstance(self._end, OSError):
+            raise self._end
+        return size
+
+    async def _when_ready(
+        self, operation: Callable[[], _T], seconds: float | None, *, writes: bool = False
+    ) -> _T:
+        """Repeat an operation of the socket until it need not wait. Raise `OSError` or `TimeoutError`."""
+        loop = asyncio.get_running_loop()
+        end = None if seconds is None else loop.time() + seconds
+        while True:
+            try:
+                return operation()
+            except BlockingIOError:
+                pass
+            except ssl.SSLWantReadError:
+                writes = False
+            except ssl.SSLWantWriteError:
+                writes = True
+            add, remove = (
+                (loop.add_writer, loop.remove_writer) if writes else (loop.add_reader, loop.remove_reader)
+            )
+            ready = asyncio.Event()
+            add(self._socket, ready.set)
+            try:
+                async with asyncio.timeout_at(end):
+                    await ready.wait()
+            finally:
+                remove(self._socket)

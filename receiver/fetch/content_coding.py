@@ -30,11 +30,11 @@ class ContentDecoder:
         self._first = True
         self._stream: _Zlib | _Brotli | None = None
 
-    def decode(self, block: bytes) -> Iterator[bytes]:
+    def decode(self, block: bytes | memoryview) -> Iterator[bytes | memoryview]:
         """Yield what a block decodes to. The first block holds 12 bytes at least, or the whole body. Raise
         ``fetch.encoded`` or ``fetch.too_large``.
         """
-        if self._first and self._codings and image_format(block) is None:
+        if self._first and self._codings and image_format(bytes(block[:12])) is None:
             self._stream = self._open(block)
         self._first = False
         if self._stream is None:
@@ -56,7 +56,7 @@ class ContentDecoder:
         if self._stream is not None and not (self._stream.ended and self._decoded):
             raise self._refused("and ends early")
 
-    def _open(self, block: bytes) -> "_Zlib | _Brotli":
+    def _open(self, block: bytes | memoryview) -> "_Zlib | _Brotli":
         match self._codings:
             case ["gzip" | "x-gzip"]:
                 return _Zlib(16 + zlib.MAX_WBITS)
@@ -82,7 +82,7 @@ class _Zlib:
     def ended(self) -> bool:
         return self._zlib.eof
 
-    def decode(self, block: bytes) -> Iterator[bytes]:
+    def decode(self, block: bytes | memoryview) -> Iterator[bytes]:
         while True:
             if self._zlib.eof:
                 raise zlib.error("bytes behind the end")
@@ -102,7 +102,7 @@ class _Brotli:
     def ended(self) -> bool:
         return bool(self._brotli.is_finished())
 
-    def decode(self, block: bytes) -> Iterator[bytes]:
+    def decode(self, block: bytes | memoryview) -> Iterator[bytes]:
         # The library may hold output back although it takes more input.
         while piece := self._brotli.process(block, output_buffer_limit=_PIECE):
             yield piece

@@ -13,7 +13,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,14 @@ _T = TypeVar("_T")
 
 _FIRST_BLOCK, _BLOCK = 256 * 1024, 512 * 1024
 """Bytes that are gathered for one write, since each write is handed to a thread."""
+
+_LARGE = 256 * 1024
+"""Bytes still to come for which a thread takes over: it receives, hashes and writes with no hop between."""
+
+_BUFFER = 512 * 1024
+
+_THREADS = 256
+"""At most: one for each download. They are started as they are needed."""
 
 _SIGNATURE = 12
 """Bytes by which the format of an image is known."""
@@ -129,8 +137,12 @@ class Fetcher(contextlib.AbstractAsyncContextManager["Fetcher"]):
     user_agent: str = "upscale-receiver"
 
     def __post_init__(self) -> None:
-        # A pool of its own, so that a slow disk holds up nothing else that waits for a thread.
-        self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
+        # A pool of its own, so that slow disks and hosts hold up nothing else that waits for a thread.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="download")
+        self._buffer = memoryview(bytearray(_BUFFER))
+        # Held while bytes are taken, and not while they are waited for. Threads that compute side by side
+        # would take the interpreter from each other for every record of TLS.
+        self._taking = threading.Lock()
         seconds = self.limits.resolve_seconds
         guard = NetworkGuard(
             self.networks, resolver=self.resolver, resolve_seconds=seconds, backend=self.backend
@@ -172,16 +184,16 @@ class Fetcher(contextlib.AbstractAsyncContextManager["Fetcher"]):
             except TimeoutError as exc:
                 raise FetchError("fetch.timeout", f"not whole after {seconds:.0f} s") from exc
             # All bytes have come, so the deadline does not bound the disk.
-            return await self._on_disk(file.finish, rest)
+            return await self._in_thread(file.finish, rest)
         except BaseException:
             # Shielded: it waits for writes of this file that still run in a thread.
-            await asyncio.shield(self._on_disk(file.discard))
+            await asyncio.shield(self._in_thread(file.discard))
             raise
 
     async def __aexit__(self, *_: object) -> None:
         """Close idle connections, and end the threads. No download may be running."""
         await self._connections.aclose()
-        await asyncio.to_thread(self._disk.shutdown)
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def _open(self, url: str, headers_for: HeadersFor) -> tuple[Target, Connection]:
         """Follow redirects, whose bodies are never read, to the first other answer, its body unread."""
@@ -267,15 +279,19 @@ class Fetcher(contextlib.AbstractAsyncContextManager["Fetcher"]):
             raise FetchError("fetch.too_large", f"{target} declares {int(length)} of {max_bytes} bytes")
         coding = answer.headers.get("content-encoding", b"").decode("latin-1")
         file.decoder = ContentDecoder(coding, max_bytes)
+        pace = _Pace(self.limits, self.clock, progress)
         total = size = 0
         block: list[bytes] = []
-        async for pieces in self._at_least_rate(answer, progress):
+        while pieces := await pace.read(answer):
             block += pieces
             size += sum(map(len, pieces))
             if total + size > max_bytes:
                 raise FetchError("fetch.too_large", f"{target} sends more than {max_bytes} bytes")
+            if answer.left >= _LARGE and total + size >= _SIGNATURE:
+                await self._in_thread(self._drain, answer, file, block, pace)
+                return []
             if size >= (_BLOCK if total else _FIRST_BLOCK):
-                await self._on_disk(file.write, block)
+                await self._in_thread(file.write, block)
                 total, size, block = total + size, 0, []
         if not total + size:
             raise FetchError("fetch.empty", f"{target} sent no bytes")
@@ -292,26 +308,57 @@ class Fetcher(contextlib.AbstractAsyncContextManager["Fetcher"]):
             wait = retry_after.parse(header.decode("latin-1"), self.wall_clock())
             raise FetchError("fetch.status", f"{target} answers {status}", retry_after=wait)
 
-    async def _at_least_rate(self, answer: Connection, progress: Progress) -> AsyncIterator[list[bytes]]:
-        """Yield the raw body while it comes fast enough. The time of our own disk does not count."""
-        limits = self.limits
-        waited, received = 0.0, 0
-        while True:
-            before = self.clock()
-            pieces = await answer.read(limits.idle_seconds)
-            if not pieces:
-                return
-            seconds, size = self.clock() - before, sum(map(len, pieces))
-            waited, received = waited + seconds, received + size
-            progress.seconds, progress.bytes = progress.seconds + seconds, progress.bytes + size
-            if waited >= limits.rate_window:
-                if received < limits.min_rate * waited:
-                    raise FetchError("fetch.too_slow", f"{received} bytes in {waited:.0f} s")
-                waited, received = 0.0, 0
-            yield pieces
+    def _drain(self, answer: Connection, file: "_DownloadFile", block: list[bytes], pace: "_Pace") -> None:
+        """Stream the rest of a body, whose length is known, into the file."""
+        file.write(block)
+        while answer.left:
+            with self._taking:
+                size = _BUFFER
+                while size == _BUFFER and answer.left:  # else a little time brings many bytes
+                    if size := answer.receive(self._buffer):
+                        file.write([self._buffer[:size]])
+                        pace.count(size)
+            if answer.left:
+                pace.wait(answer)
 
-    async def _on_disk(self, work: Callable[..., _T], *args: object) -> _T:
-        return await asyncio.wrap_future(self._disk.submit(work, *args))
+    async def _in_thread(self, work: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.wrap_future(self._threads.submit(work, *args))
+
+
+class _Pace:
+    """Reads a raw body while it comes fast enough. The time of our own disk does not count."""
+
+    def __init__(self, limits: DownloadLimits, clock: Callable[[], float], progress: Progress) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._progress = progress
+        self._idle = self._waited = 0.0
+        self._received = 0
+
+    async def read(self, answer: Connection) -> list[bytes]:
+        before = self._clock()
+        pieces = await answer.read(self._limits.idle_seconds)
+        if pieces:
+            self._idle = self._clock() - before
+            self.count(sum(map(len, pieces)))
+        return pieces
+
+    def wait(self, answer: Connection) -> None:
+        """Wait in a thread for bytes. What comes may be of TLS alone, and then the wait goes on."""
+        before = self._clock()
+        answer.wait(self._limits.idle_seconds - self._idle)
+        self._idle += self._clock() - before
+
+    def count(self, size: int) -> None:
+        """Count bytes, and the time in which they came. Raise fetch.too_slow."""
+        limits, progress = self._limits, self._progress
+        self._waited, self._received = self._waited + self._idle, self._received + size
+        progress.seconds, progress.bytes = progress.seconds + self._idle, progress.bytes + size
+        self._idle = 0.0
+        if self._waited >= limits.rate_window:
+            if self._received < limits.min_rate * self._waited:
+                raise FetchError("fetch.too_slow", f"{self._received} bytes in {self._waited:.0f} s")
+            self._waited, self._received = 0.0, 0
 
 
 class _DownloadFile:
@@ -330,7 +377,7 @@ class _DownloadFile:
         self._hash = hashlib.sha256()
         self._size = 0
 
-    def write(self, block: list[bytes]) -> None:
+    def write(self, block: Sequence[bytes | memoryview]) -> None:
         """Write pieces of the body. The first block holds its signature, or the whole body."""
         with self._lock, spool_errors():
             if not self._discarded:
@@ -346,7 +393,7 @@ class _DownloadFile:
             file.close()
             return Download(self._path, self._size, self._hash.hexdigest())
 
-    def _write(self, block: list[bytes]) -> io.FileIO:
+    def _write(self, block: Sequence[bytes | memoryview]) -> io.FileIO:
         if self._file is None:
             self._file = io.FileIO(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
             if len(block[0]) < _SIGNATURE:

@@ -1,9 +1,12 @@
 """The client's side of HTTP/1.1, as far as a GET needs it: one answer after another over one connection."""
 
 import re
+from typing import cast
 
 import httpcore
 import httptools
+
+from receiver.fetch.asyncio_backend import SocketStream
 
 _READ = 256 * 1024
 
@@ -74,6 +77,28 @@ class Connection:
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+    @property
+    def left(self) -> int:
+        """The bytes that `receive` can return: those to come of a body whose length is known."""
+        return max(self._left, 0) if isinstance(self._stream, SocketStream) else 0
+
+    def receive(self, buffer: memoryview) -> int:
+        """Return how many bytes of the body have come, or 0: then `wait`.
+
+        Both are called in a thread, which `aclose` stops, and raise the errors of `httpcore`.
+        """
+        size = cast("SocketStream", self._stream).receive(buffer[: self._left])
+        if size == 0:
+            raise httpcore.ReadError
+        if size is None:
+            return 0
+        self._count(size)
+        self.complete = not self._left
+        return size
+
+    def wait(self, seconds: float) -> None:
+        cast("SocketStream", self._stream).wait(seconds)
 
     async def _feed(self, seconds: float) -> None:
         data = await self._stream.read(_READ, seconds)
@@ -147,16 +172,19 @@ class Connection:
 
     def on_body(self, piece: bytes) -> None:
         self._body.append(piece)
-        self._left, self._overhead = self._left - len(piece), 0
-        self._pieces, self._size = self._pieces + 1, self._size + len(piece)
-        if self._pieces == _PIECES:
-            if (average := self._size // _PIECES) < _MIN_PIECE:
-                raise httpcore.RemoteProtocolError(f"the body comes in pieces of {average} bytes")
-            self._pieces = self._size = 0
+        self._count(len(piece))
 
     def on_message_complete(self) -> None:
         if self.status:
             self.complete = True
+
+    def _count(self, size: int) -> None:
+        self._left, self._overhead = self._left - size, 0
+        self._pieces, self._size = self._pieces + 1, self._size + size
+        if self._pieces == _PIECES:
+            if (average := self._size // _PIECES) < _MIN_PIECE:
+                raise httpcore.RemoteProtocolError(f"the body comes in pieces of {average} bytes")
+            self._pieces = self._size = 0
 
 
 def _plain(head: bytes) -> bytes:

@@ -495,9 +495,11 @@ async def test_a_cancelled_download_leaves_no_file_and_no_connection(into: Path)
             await peer.reader.read()
         hung_up.set()
 
+    loop = asyncio.get_running_loop()
+
     def clock() -> float:
         if into.exists():
-            written.set()
+            loop.call_soon_threadsafe(written.set)
         return 0.0
 
     async with serve(behave) as server, fetcher(limits(max_bytes=2**21), clock=clock) as subject:
