@@ -40,12 +40,13 @@ _FIRST_BLOCK, _BLOCK = 256 * 1024, 512 * 1024
 """Bytes that are gathered for one write, since each write is handed to a thread."""
 
 _LARGE = 256 * 1024
-"""Bytes still to come for which a thread takes over: it receives, hashes and writes with no hop between."""
+"""Bytes still to come for which a thread takes over: it receives, hashes and writes without a hop."""
 
 _BUFFER = 512 * 1024
+"""Bytes that such a thread takes at a time."""
 
 _THREADS = 256
-"""At most: one for each download. They are started as they are needed."""
+"""As many as downloads, the most that RECEIVER_FETCHES allows. They start when they are needed."""
 
 _SIGNATURE = 12
 """Bytes by which the format of an image is known."""
@@ -314,7 +315,7 @@ class Fetcher(contextlib.AbstractAsyncContextManager["Fetcher"]):
         while answer.left:
             with self._taking:
                 size = _BUFFER
-                while size == _BUFFER and answer.left:  # else a little time brings many bytes
+                while size == _BUFFER and answer.left:  # where there is less, a moment's wait brings more
                     if size := answer.receive(self._buffer):
                         file.write([self._buffer[:size]])
                         pace.count(size)

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -24,6 +25,8 @@ from tests.support.processes import (
     completion,
     settings,
 )
+from tests.support.source import Answer, source
+from tests.support.waiting import eventually
 
 LONGEST_STOP = 10.0
 
@@ -140,6 +143,22 @@ def test_a_stop_waits_for_no_poller_no_download_and_no_idle_connection(
         assert again.program.stop()[0] == 0  # its spooled file goes a moment after that
     assert (job["state"], job["attempts"]) == ("archived", 1)
     assert not list((programs.folder / "data" / "spool").iterdir())
+
+
+def test_a_stop_waits_for_no_thread_that_receives_a_large_image(programs: Programs) -> None:
+    large = Answer(bytes(4 * 2**20))
+    values = settings(programs.folder, RECEIVER_LEAST_RATE="1")
+    with source() as host, programs.receiver_process(values) as receiver:
+        for number in range(4):
+            url = host.offer(f"held-{number}", replace(large, gate=host.gate()))
+            receiver.deliver(completion(f"held-{number}", url, *SIZE)).raise_for_status()
+        spool = programs.folder / "data" / "spool"
+        eventually(lambda: sum(file.stat().st_size >= 2 * 2**20 for file in spool.iterdir()) == 4)
+        code, seconds = receiver.program.stop()
+        left = list(spool.iterdir())
+        assert "Traceback" not in receiver.program.log
+
+    assert (code, seconds < LONGEST_STOP, left) == (0, True, [])
 
 
 def test_a_stop_takes_no_new_connections_and_what_it_still_acknowledges_is_kept(
