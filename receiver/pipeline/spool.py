@@ -56,6 +56,7 @@ class Spool:
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
         with spool_errors():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_directory(folder.parent)  # else what is durable in a new folder could go with it
 
     def room(self, held: int, in_progress: int) -> int:
         """Return how many more downloads may begin, where ``held`` bytes wait for the archive."""
@@ -156,6 +157,7 @@ class Spool:
                 entry.unlink()
             path.rename(self.aside / f"{job}.{digest}")
             sync_directory(self.aside)
+            sync_directory(self.aside.parent)  # the folder may be new
 
     @contextmanager
     def _aside_lock(self) -> Iterator[None]:

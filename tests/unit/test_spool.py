@@ -5,6 +5,8 @@ import fcntl
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +35,32 @@ def download(spool: Spool, claim: str = "1-ab:1:0") -> Path:
 
 def test_the_folder_is_made_for_this_user_alone(spool: Spool) -> None:
     assert spool.folder.stat().st_mode & 0o777 == 0o700
+
+
+SYNCED = """
+import os, sys
+from pathlib import Path
+from receiver.bootstrap.factories import make_data_dir, open_spool
+from receiver.config import load
+
+def note(event, arguments):
+    if event == "open" and arguments[2] & os.O_DIRECTORY:
+        print(arguments[0])
+
+config = load({"RECEIVER_DATA_DIR": sys.argv[1]})
+sys.addaudithook(note)
+make_data_dir(config)
+open_spool(config)
+"""
+
+
+def test_new_folders_are_made_durable_in_their_parents(tmp_path: Path) -> None:
+    """A folder is opened as one to be synced, and for nothing else."""
+    data = tmp_path / "var" / "data"
+    synced = subprocess.run(
+        [sys.executable, "-c", SYNCED, str(data)], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert {str(tmp_path), str(tmp_path / "var"), str(data)} <= set(synced)
 
 
 def test_a_folder_that_cannot_be_made_is_the_spools_error(tmp_path: Path) -> None:
