@@ -196,7 +196,8 @@ _IN_SCAN_MARKER = re.compile(rb"\xff[^\x00\xff]")
 
 
 _ZEROS = bytes(256)
-"""A run of zeros that no coder writes, where it does not stand for empty blocks. A decoder takes any."""
+"""A run of zeros that hardly a picture has, where it does not stand for empty blocks. Of a progressive JPEG it
+can be a texture that repeats every 8 pixels. A decoder takes any."""
 _ORIENTATION, _NUMBER_OF_IMAGES = 0x0112, 0xB001
 
 
@@ -311,7 +312,7 @@ def _may_hold_zeros(scan_header: bytes, tables: dict[int, int]) -> bool:
     needed += [0x10 | number & 0x0F for number in numbers if end]
     if not tables.keys() >= set(needed):
         raise _corrupt("A JPEG scan uses a table that is not there.")
-    # The code of zeros must end blocks (T.81, F.1.2.2.1 and G.1.2.2); else it makes all coefficients alike.
+    # The code of zeros must end blocks (T.81, F.1.2.2.1 and G.1.2.2); else it makes all blocks alike.
     # Bits that refine coefficients have no table.
     return bool(refined) or not any(tables[table] & 0x0F for table in needed if table & 0x10)
 
@@ -364,7 +365,7 @@ def _skip_coded_data(source: _Source, restart_interval: int, *, zeros: bool) -> 
 
 def _reject_zeros(run: int, end: int) -> None:
     if 0 <= run < end:
-        raise _corrupt("Zeros stand in the JPEG's pixels, which no coder writes.")
+        raise _corrupt("A long run of zeros stands in the JPEG's pixels, as where a part is missing.")
 
 
 # PNG: chunks with a CRC each; the pixels are one zlib stream, spread over consecutive IDAT chunks.
