@@ -312,14 +312,16 @@ class Fetcher(contextlib.AbstractAsyncContextManager["Fetcher"]):
     def _drain(self, answer: Connection, file: "_DownloadFile", block: list[bytes], pace: "_Pace") -> None:
         """Stream the rest of a body, whose length is known, into the file."""
         file.write(block)
-        while answer.left:
+        left = answer.left  # asked once: after the last byte, the connection may carry another download
+        while left:
             with self._taking:
                 size = _BUFFER
-                while size == _BUFFER and answer.left:  # where there is less, a moment's wait brings more
+                while size == _BUFFER and left:  # where there is less, a moment's wait brings more
                     if size := answer.receive(self._buffer):
+                        left -= size
                         file.write([self._buffer[:size]])
                         pace.count(size)
-            if answer.left:
+            if left:
                 pace.wait(answer)
 
     async def _in_thread(self, work: Callable[..., _T], *args: object) -> _T:
