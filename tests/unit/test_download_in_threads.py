@@ -60,6 +60,11 @@ class Host:
 Hosts = Callable[..., contextlib.AbstractAsyncContextManager[Host]]
 
 
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
 @pytest.fixture(params=["http", "https"])
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Hosts:
     """Serves a behaviour, over TLS too. Once it ends, it has left no thread and no descriptor."""
@@ -273,3 +278,91 @@ async def test_a_disk_that_takes_no_more_ends_the_download(host: Hosts, tmp_path
         finally:
             disk.free(os.getpid())
     assert (type(error), error.reason) == (SpoolError, "spool.disk")
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", answer(length=len(BODY))])
+async def test_records_of_one_byte_are_refused(authority: trustme.CA, tmp_path: Path, head: bytes) -> None:
+    """Each costs a call, so a fast line would keep the event loop, or the thread, busy with them alone."""
+
+    def behave(peer: ssl.SSLSocket) -> None:
+        peer.sendall(head + BODY[:100])
+        for byte in BODY[100:20_000]:
+            peer.sendall(bytes([byte]))
+
+    error = await refused_over_tls(authority, tmp_path, behave)
+    assert error.reason == "fetch.protocol"
+    assert "TLS carries hardly any data" in str(error)
+
+
+async def test_a_flood_of_session_tickets_is_refused(authority: trustme.CA, tmp_path: Path) -> None:
+    """OpenSSL itself reads on for as long as tickets come, and would never return to the event loop."""
+
+    def behave(peer: ssl.SSLSocket) -> None:
+        peer.sendall(answer(BODY))
+
+    error = await refused_over_tls(authority, tmp_path, behave, tickets=5_000)
+    assert error.reason == "fetch.protocol"
+    assert "TLS carries hardly any data" in str(error)
+
+
+async def refused_over_tls(
+    authority: trustme.CA, folder: Path, behaviour: Callable[[ssl.SSLSocket], None], *, tickets: int = 2
+) -> ReceiverError:
+    """The error of a download from a blocking server, whose writes are TLS records one by one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    context.num_tickets = tickets
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError), listener.accept()[0] as connection:
+            connection.settimeout(PATIENCE)
+            with context.wrap_socket(connection, server_side=True) as peer:
+                peer.recv(65536)
+                behaviour(peer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = asyncio.create_task(asyncio.to_thread(accept))
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        networks = (ip_network("127.0.0.1/32"),)
+        async with Fetcher(sources=Sources(), networks=networks, limits=LIMITS, ssl_context=trust) as subject:
+            with pytest.raises(ReceiverError) as caught:
+                await subject.fetch(url, folder / "spooled")
+        await server
+    return caught.value
+
+
+async def test_a_cancelled_download_takes_nothing_of_the_next_one(host: Hosts) -> None:
+    """Its thread may still write the last bytes when their connection carries another body."""
+    halfway, taken, go = asyncio.Event(), threading.Event(), threading.Event()
+
+    async def behave(peer: Peer) -> None:
+        await peer.send(answer(BODY))
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(answer(BODY[:HALF], length=len(BODY)))
+        await halfway.wait()
+        await peer.send(BODY[HALF:])
+
+    class Blocked(Progress):
+        def __setattr__(self, name: str, value: float) -> None:
+            super().__setattr__(name, value)
+            if name == "bytes" and value == len(BODY):
+                taken.set()
+                go.wait(PATIENCE)
+
+    async with host(behave) as it:
+        it.progress = Blocked()
+        cancelled = asyncio.create_task(it.fetch("cancelled"))
+        await until(taken.is_set)
+        cancelled.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await cancelled
+        it.progress = Progress()
+        following = asyncio.create_task(it.fetch())
+        await until(lambda: it.progress.bytes > 0)
+        go.set()
+        await asyncio.sleep(0)
+        halfway.set()
+        assert await following == BODY
+        assert len(it.peers) == 1

@@ -1,6 +1,8 @@
 """Which addresses are allowed, and a network backend that dials no others."""
 
 import asyncio
+import os
+import resource
 import socket
 from collections.abc import Sequence
 from ipaddress import ip_network
@@ -261,3 +263,18 @@ async def test_the_system_resolver_knows_loopback() -> None:
 async def test_the_system_resolver_raises_what_the_system_says() -> None:
     with pytest.raises(socket.gaierror):
         await system_resolver("a..invalid", 80)
+
+
+async def test_an_address_for_which_the_system_has_no_socket_does_not_answer() -> None:
+    """A system without IPv6 refuses the socket itself, as one without a free descriptor does."""
+    guard = NetworkGuard(LOOPBACK)
+    descriptor = os.open("/", os.O_RDONLY)
+    os.close(descriptor)  # the next one to be given
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, before[1]))
+    try:
+        with pytest.raises(FetchError) as caught:
+            await guard.connect("h.test", 9, ["127.0.0.1"], 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert caught.value.reason == "fetch.connect"
