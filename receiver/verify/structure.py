@@ -196,8 +196,8 @@ _IN_SCAN_MARKER = re.compile(rb"\xff[^\x00\xff]")
 
 
 _ZEROS = bytes(256)
-"""A run of zeros that hardly a picture has, where it does not stand for empty blocks. Of a progressive JPEG it
-can be a texture that repeats every 8 pixels. A decoder takes any."""
+"""A run of zeros that hardly a picture has, where it does not stand for empty blocks. Of a progressive JPEG
+it can be a texture that repeats every 8 pixels. A decoder takes any."""
 _ORIENTATION, _NUMBER_OF_IMAGES = 0x0112, 0xB001
 
 
