@@ -45,7 +45,7 @@ _LARGE = 256 * 1024
 _BUFFER = 512 * 1024
 """Bytes that such a thread takes at a time."""
 
-_THREADS = 256
+_DRAINS = 256
 """As many as downloads, the most that RECEIVER_FETCHES allows. They start when they are needed."""
 
 _SIGNATURE = 12
@@ -138,8 +138,10 @@ class Fetcher(contextlib.AbstractAsyncContextManager["Fetcher"]):
     user_agent: str = "upscale-receiver"
 
     def __post_init__(self) -> None:
-        # A pool of its own, so that slow disks and hosts hold up nothing else that waits for a thread.
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="download")
+        # Pools of their own, so that slow disks and hosts hold up nothing else that waits for a thread. More
+        # threads for the disk would also take the interpreter from each other.
+        self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
+        self._drains = ThreadPoolExecutor(_DRAINS, thread_name_prefix="download")
         self._buffer = memoryview(bytearray(_BUFFER))
         # Held while bytes are taken, and not while they are waited for. Threads that compute side by side
         # would take the interpreter from each other for every record of TLS.
@@ -185,16 +187,17 @@ class Fetcher(contextlib.AbstractAsyncContextManager["Fetcher"]):
             except TimeoutError as exc:
                 raise FetchError("fetch.timeout", f"not whole after {seconds:.0f} s") from exc
             # All bytes have come, so the deadline does not bound the disk.
-            return await self._in_thread(file.finish, rest)
+            return await self._on_disk(file.finish, rest)
         except BaseException:
             # Shielded: it waits for writes of this file that still run in a thread.
-            await asyncio.shield(self._in_thread(file.discard))
+            await asyncio.shield(self._on_disk(file.discard))
             raise
 
     async def __aexit__(self, *_: object) -> None:
         """Close idle connections, and end the threads. No download may be running."""
         await self._connections.aclose()
-        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._drains.shutdown)
+        await asyncio.to_thread(self._disk.shutdown)
 
     async def _open(self, url: str, headers_for: HeadersFor) -> tuple[Target, Connection]:
         """Follow redirects, whose bodies are never read, to the first other answer, its body unread."""
@@ -289,10 +292,10 @@ class Fetcher(contextlib.AbstractAsyncContextManager["Fetcher"]):
             if total + size > max_bytes:
                 raise FetchError("fetch.too_large", f"{target} sends more than {max_bytes} bytes")
             if answer.left >= _LARGE and total + size >= _SIGNATURE:
-                await self._in_thread(self._drain, answer, file, block, pace)
+                await asyncio.wrap_future(self._drains.submit(self._drain, answer, file, block, pace))
                 return []
             if size >= (_BLOCK if total else _FIRST_BLOCK):
-                await self._in_thread(file.write, block)
+                await self._on_disk(file.write, block)
                 total, size, block = total + size, 0, []
         if not total + size:
             raise FetchError("fetch.empty", f"{target} sent no bytes")
@@ -324,8 +327,8 @@ class Fetcher(contextlib.AbstractAsyncContextManager["Fetcher"]):
             if left:
                 pace.wait(answer)
 
-    async def _in_thread(self, work: Callable[..., _T], *args: object) -> _T:
-        return await asyncio.wrap_future(self._threads.submit(work, *args))
+    async def _on_disk(self, work: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.wrap_future(self._disk.submit(work, *args))
 
 
 class _Pace:
