@@ -191,18 +191,29 @@ class Worker:
             if parts is not None and (job is None or job.state in _WITHOUT_IMAGE):
                 await self._recover(parts[0], job, name)
             elif job is None or (job.state, job.spool) != (State.FETCHED, name):
-                await self.spool.remove(self.spool.path(name))
-                log.info("orphan removed from the spool", file=name)
+                await self._remove_orphan(name)
         return SPOOL_CHECK_SECONDS
+
+    async def _remove_orphan(self, name: str) -> None:
+        await self.spool.remove(self.spool.path(name))
+        log.info("orphan removed from the spool", file=name)
 
     async def _recover(self, job_id: str, job: Job | None, name: str) -> None:
         """Let a job be taken next whose verified file is here, unless that was of no use."""
         known = self.fetch_stage.recovered_files.get(job_id) == name
-        self.fetch_stage.recovered_files[job_id] = name
         if job is None or job.state is State.SUBMITTED:
             if not known:
-                log.warning("kept in the spool until its job is completed", job=job_id, file=name)
+                await self._keep_for_later(job_id, name)
             return
+        self.fetch_stage.recovered_files[job_id] = name
         waits = job.state is State.RECEIVED and job.next_attempt_at is not None
         if not known or waits:
             await self.ledger.spool_file_recovered(job_id)
+
+    async def _keep_for_later(self, job_id: str, name: str) -> None:
+        """Keep a file whose bytes are those that were verified for a job that is not completed."""
+        if await self.spool.check(name) is None:
+            await self._remove_orphan(name)
+        else:
+            self.fetch_stage.recovered_files[job_id] = name
+            log.warning("kept in the spool until its job is completed", job=job_id, file=name)
