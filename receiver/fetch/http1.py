@@ -19,6 +19,9 @@ _MIN_PIECE = 128
 64 KiB, and the event loop acknowledges no deliveries meanwhile."""
 
 
+_MAX_DIGITS = 20
+"""Of a length: 2 ** 64 has as many."""
+
 _HEAD_END = re.compile(rb"\n\r?\n")
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 _LENGTH = re.compile(rb"^content-length:(.*)\n", re.IGNORECASE | re.MULTILINE)
@@ -167,7 +170,10 @@ class Connection:
         self.status = status
         self._keep = self._parser.should_keep_alive()
         if "transfer-encoding" not in self.headers:
-            self._left = int(self.headers.get("content-length", b"0"))
+            length = self.headers.get("content-length", b"0").strip()
+            if len(length) > _MAX_DIGITS:  # zeros before the number, and `int` takes no more than 4,300
+                raise httpcore.RemoteProtocolError(f"the length has {len(length)} digits")
+            self._left = int(length)
             self._until_close = "content-length" not in self.headers
 
     def on_body(self, piece: bytes) -> None:

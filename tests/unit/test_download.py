@@ -294,6 +294,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         (says(b"HTTP/1.1 200 OK\r\nContent-Length: -3\r\nContent-Length: -3\r\n\r\na"), "fetch.protocol"),
         (says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding :\r\n chunked\r\n\r\n3\r\na"), "fetch.protocol"),
         (says(b"HTTP/1.1 200 OK\r\nContent-Length: 9" + b"9" * 30 + b"\r\n\r\nabcd"), "fetch.protocol"),
+        (says(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"0" * 5000 + b"4\r\n\r\nabcd"), "fetch.protocol"),
         (says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"), "fetch.protocol"),
         (says(b"HTTP/1.1 200 OK\r\nX\x00: y\r\n\r\nabcd"), "fetch.protocol"),
         (says(b"HTTP/1.1 000 X\r\n\r\n"), "fetch.protocol"),
