@@ -21,7 +21,7 @@ from receiver.archive.key import check_template
 from receiver.config import Config
 from receiver.core.clock import monotonic_clock, wall_clock
 from receiver.core.concurrency import cancel
-from receiver.core.disk import sync_directory
+from receiver.core.disk import make_data_directory
 from receiver.core.errors import ConfigError
 from receiver.core.failpoints import Failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
@@ -91,14 +91,7 @@ def alert_channels(config: Config) -> dict[str, str]:
 
 def make_data_dir(config: Config) -> None:
     """Make the data directory where there is none. Raise `ConfigError` if it or a part of it is unusable."""
-    # A folder that is there already may be shared with others, and keeps the rights that it has.
-    new = [folder for folder in (config.data_dir, *config.data_dir.parents) if not folder.exists()]
-    try:
-        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in new:  # a delivery may be acknowledged as soon as it is durable in these
-            sync_directory(folder.parent)
-    except OSError as error:
-        raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
+    make_data_directory(config.data_dir)
     for path in unwritable(config.data_dir):
         raise ConfigError(
             f"RECEIVER_DATA_DIR: {path} cannot be written by this user; `receiver doctor` says more"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from receiver.core.errors import SpoolError
+from receiver.core.errors import ConfigError, SpoolError
 
 
 def sync_directory(directory: Path) -> None:
@@ -16,6 +16,21 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_data_directory(directory: Path) -> None:
+    """Make the data directory where there is none, for this user alone. Raise `ConfigError` if that fails.
+
+    New folders are durable in their parents, since what is acknowledged is durable in them. One that is there
+    may be shared with others, and keeps the rights that it has.
+    """
+    try:
+        new = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in new:
+            sync_directory(folder.parent)
+    except OSError as error:
+        raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from receiver import config as settings
 from receiver.config import Config
 from receiver.core.completion import is_ref
 from receiver.core.concurrency import cancel, map_concurrently, set_within
+from receiver.core.disk import make_data_directory
 from receiver.core.errors import ConfigError, InvalidRequestError, ProviderError
 from receiver.core.jobs import FINAL, Job
 from receiver.core.rate_limit import RateLimiter
@@ -93,10 +94,7 @@ async def submitting(
             "XIMILAR_API_TOKEN: not set, so nothing can be submitted; the provider gives you one"
         )
     token = config.ximilar_api_token.get_secret_value()
-    try:
-        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
+    make_data_directory(config.data_dir)
     async with contextlib.AsyncExitStack() as stack:
         if list_name is not None:
             stack.callback(ListLock(config.data_dir, list_name).release)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.core.errors import SpoolError
+from receiver.core.disk import make_data_directory
+from receiver.core.errors import ConfigError, SpoolError
 from receiver.core.jobs import Image
 from receiver.fetch.download import Download
 from receiver.pipeline.spool import MAX_ASIDE_BYTES, MAX_ASIDE_FILES, Spool, job_and_sha256
@@ -61,6 +62,13 @@ def test_new_folders_are_made_durable_in_their_parents(tmp_path: Path) -> None:
         [sys.executable, "-c", SYNCED, str(data)], check=True, capture_output=True, text=True
     ).stdout.splitlines()
     assert {str(tmp_path), str(tmp_path / "var"), str(data)} <= set(synced)
+
+
+@pytest.mark.parametrize("part", ["file/data", "x" * 300])
+def test_a_data_directory_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path, part: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match="RECEIVER_DATA_DIR: cannot be made"):
+        make_data_directory(tmp_path / part)
 
 
 def test_a_folder_that_cannot_be_made_is_the_spools_error(tmp_path: Path) -> None:

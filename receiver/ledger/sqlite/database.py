@@ -31,7 +31,11 @@ READERS = 2
 
 _ENDS_THE_BATCH = (
     *DAMAGE,
-    *("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN"),
+    "SQLITE_FULL",
+    "SQLITE_IOERR",
+    "SQLITE_BUSY",
+    "SQLITE_READONLY",
+    "SQLITE_CANTOPEN",
 )
 """Errors of the file, and of no single command."""
 
